@@ -14,7 +14,7 @@ INSTALL = $(BIN)/python -m pip install $(CONSTRAINTS)
 LOCKED = $(if $(wildcard $(1)),$(BIN)/python -m pip install --no-deps --require-hashes --requirement $(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sweep tensorboard test check format new-model new-task new-data mine docs clean rename bench test-slow test-faults test-cluster test-browser
+.PHONY: help setup train sweep tensorboard test check format new-model new-task new-data mine docs clean
 
 help: ## list the commands
 	@sed -nE 's/^### (.*)/\n\1:/p; s/^([a-z-]+):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -82,12 +82,6 @@ setup: .venv/.dev ## make .venv, and install everything
 docs: ## build the library's pages, as a site that works offline
 	@[ -d engine ] || { echo "the pages are those of the library's repository"; exit 1; }
 	@$(MAKE) --no-print-directory -C engine docs
-
-# Names that have moved say so.
-rename:
-	@echo "make rename is now: make mine NAME=$(NAME)"; exit 2
-bench test-slow test-faults test-cluster test-browser:
-	@echo "make $@ is now: make -C engine $@"; exit 2
 
 clean: ## remove .venv and caches; data/ and outputs/ stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

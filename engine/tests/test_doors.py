@@ -1,4 +1,4 @@
-"""Public names: what a project may name, what stands in records, and what has moved."""
+"""Public names: what a project may name."""
 
 import ast
 import importlib
@@ -6,14 +6,9 @@ import inspect
 import re
 
 import pytest
-import yaml
 
-from leyden.base.doors import MOVED
 from leyden.base.paths import LIBRARY
-from leyden.run.record import read_record, read_summary
-from leyden.tasks import Task
-from tests import ENGINE, ROOT, records
-from tests.conftest import QUICK
+from tests import ENGINE, ROOT
 
 DOORS = [
     "leyden",
@@ -92,49 +87,3 @@ def test_a_public_name_that_goes_has_a_line_in_the_changelog():
     changelog = (ENGINE / "CHANGELOG.md").read_text()
     assert len(released) > 50
     assert [name for name in sorted(released - PUBLIC) if f"`{name}`" not in changelog] == []
-
-
-def test_what_has_moved_is_public_and_no_name_is_old_and_new():
-    assert {*MOVED.values()} <= PUBLIC
-    assert not {*MOVED} & PUBLIC
-
-
-def test_a_name_that_moved_is_imported_with_a_line(monkeypatch, capsys):
-    for door in ("leyden", "leyden.callbacks", "leyden.data", "leyden.run", "leyden.sweep"):
-        monkeypatch.setitem(MOVED, f"{door}.Old", "leyden.tasks.Task")
-        assert importlib.import_module(door).Old is Task
-        line = f"leyden: {door}.Old is now leyden.tasks.Task; leyden upgrade changes it\n"
-        assert capsys.readouterr().err == line
-
-
-def test_each_old_name_in_a_package_is_imported_from_there():
-    for old in MOVED:
-        package, _, name = old.rpartition(".")
-        assert package not in DOORS or getattr(importlib.import_module(package), name)
-
-
-def test_a_record_with_names_of_before_is_read_and_resumed(train):
-    run, *_ = train("a", *QUICK, "trainer.max_epochs=1")
-    today = records.config(run.directory)
-    config = yaml.safe_load(
-        yaml.safe_dump(today)
-        .replace("leyden.data.InMemoryDataModule", "leyden.data.in_memory.InMemoryDataModule")
-        .replace("leyden.tasks.Classification", "leyden.tasks.classification.Classification")
-        .replace("leyden.callbacks.RunCheckpoint", "leyden.callbacks.checkpoint.RunCheckpoint")
-    )
-    assert config != today
-    records.put(run.directory, config=config)
-    assert read_record(run.directory).config == today
-    assert read_summary(str(run.directory)).config["task._target_"] == "leyden.tasks.Classification"
-    _, _, err = train("a", *QUICK, "trainer.max_epochs=2")
-    assert "is now" not in err
-
-
-def test_a_name_of_before_is_said_in_a_line(train):
-    _, _, err = train(
-        "a",
-        *QUICK,
-        "trainer.max_epochs=1",
-        "task._target_=leyden.tasks.classification.Classification",
-    )
-    assert "leyden.tasks.classification.Classification is now leyden.tasks.Classification" in err

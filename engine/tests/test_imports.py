@@ -24,7 +24,6 @@ from omegaconf import OmegaConf
 from leyden.base import paths
 from leyden.base.extras import OF_TRAIN
 from leyden.base.paths import LIBRARY, own_packages, prepare_process
-from leyden.config import paths as before  # which files of projects import
 from tests import ENGINE, ROOT
 
 SRC = LIBRARY.parent
@@ -287,8 +286,6 @@ def test_the_project_is_found_when_it_is_first_asked_for_and_stays(monkeypatch, 
     for folder in (ROOT / "conf" / "model", tmp_path):
         monkeypatch.chdir(folder)
         assert paths.project() == paths.root() == ROOT
-    assert before.ROOT == ROOT
-    assert before.CONF == ROOT / "conf"
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ OTHERS = (
         MISFIT,
     ),
     ("loops fit_loop", None, NONE),
-    ("format", 2, "last.ckpt: has format 2, and this version of leyden reads 1; pip install"),
+    ("format", 2, "last.ckpt: has format 2, and this version of leyden reads 1 alone"),
     ("state_dict", "x", f"{NONE}it has no valid state_dict"),
     ("global_step", "x", f"{NONE}it has no valid global_step"),
     ("optimizer_states", [], "last.ckpt: not enough values to unpack"),

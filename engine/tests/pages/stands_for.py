@@ -38,7 +38,7 @@ SHORT = {
 # Beginnings of commands that are not run, by why; their words are checked as far as that can be without running them.
 NOT_RUN = {
     "the copy in which the commands run is the clone": ("git clone", "cd ", "source "),
-    "tests/scaffold/test_upgrade.py does it, with a project of the last release": (
+    "needs a newer commit of the library": (
         *("git remote", "git fetch", "git rm -rq engine", "git checkout leyden"),
         "git diff HEAD leyden/main",
     ),
@@ -47,7 +47,6 @@ NOT_RUN = {
     "needs the version of a release; tests/pages/test_texts.py reads notes by it": (
         "python engine/scripts/release.py",
     ),
-    "needs a commit of before, and its environment": ("git worktree add",),
     "needs the package index; .ci/run starts with what it does": (
         *("pip install", ".venv/bin/python -m pip", "python -m venv", "uv sync", "make setup"),
     ),

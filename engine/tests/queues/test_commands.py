@@ -389,7 +389,7 @@ def test_only_what_the_user_has_signed_is_asked_of_a_record(site, tmp_path):
     told = site("state", "echo 7 queued; echo 8 queued")
     asks = json.dumps([["site-state", "{ids}"], {"queued": "queued"}])
     theirs = json.dumps([["bash", "-c", f"touch {tmp_path}/harm"], {}])
-    of_7 = {"scheduler": "commands", "job_id": "7", "log": "", "ask": asks}
+    of_7 = {"format": 1, "scheduler": "commands", "job_id": "7", "log": "", "ask": asks}
     of_7["signed"] = signature(asks)
     of_8 = {**of_7, "job_id": "8", "ask": theirs}
     for name, job in (("a", of_7), ("b", of_8)):

@@ -283,7 +283,7 @@ def test_the_site_files_of_the_page_make_a_script(tmp_path, site):
 def test_the_status_of_a_run_is_that_of_its_job(answer, tmp_path):
     write(tmp_path / "a", ["seed=1"], status=None)
     (tmp_path / "a" / "job.json").write_text(
-        json.dumps({"scheduler": "slurm", "job_id": "9", "log": "9.log"})
+        json.dumps({"format": 1, "scheduler": "slurm", "job_id": "9", "log": "9.log"})
     )
     told = {
         "PENDING|Priority|\n": "queued",

@@ -67,7 +67,9 @@ def test_two_settings_of_a_sweep_and_of_two_folders(called, sweep):
         overrides = [f"seed={seed}", "model.hidden_sizes=[64]", f"name=r{seed}"]
         write(sweep / "other" / str(seed), overrides, value=value)
     write(sweep / "other" / "2", ["model.hidden_sizes=[64]", "seed=2", "name=r2"], status="failed")
-    (sweep / "other" / "sweep.json").write_text(json.dumps({"average_over": ["seed", "name"]}))
+    (sweep / "other" / "sweep.json").write_text(
+        json.dumps({"format": 1, "average_over": ["seed", "name"]})
+    )
     text = " ".join(called(compare, "s", "other").split())
     assert "A optimizer.lr=0.1 model.hidden_sizes=[512]" in text
     assert "B optimizer.lr=0.1 model.hidden_sizes=[64] 0.1500 ± 0.0707 2 of 3" in text
@@ -79,7 +81,7 @@ def test_two_settings_of_a_sweep_and_of_two_folders(called, sweep):
 
 LOSSES = {"all": (0.3, 0.4, 0.5), "few": (0.1, 0.11, 0.12)}
 VALIDATED = [  # numbers of samples of both, and the key that tells them apart
-    (None, None, "trainer.limit_val_batches"),  # in records of earlier versions
+    (None, None, "trainer.limit_val_batches"),
     (5000, 800, "data.val_samples"),
     (5000, 5000, ""),
 ]

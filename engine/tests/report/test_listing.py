@@ -79,9 +79,6 @@ def test_what_can_not_be_listed_is_a_line(call, three):
     old = three / "r0" / "old"
     old.mkdir()
     assert "there is no run in or below it" in call("outputs/r0/old")
-    (old / "provenance.json").touch()
-    skipped = f"skipped: {old} is a run of an earlier Leyden, which had no run.json; commit"
-    assert skipped in call("outputs/r0/old")
 
 
 def test_a_loss_that_is_no_number_comes_last_and_spoils_no_json(call, three):

@@ -66,7 +66,7 @@ def test_the_looks_of_a_plan_share_the_error_rate(called, tmp_path):
     assert levels == pytest.approx([0.02375, 0.02375, 0.00125])
     late = called(plan, *TYPED, "runs=12", "write=s")
     assert "results were looked at already, so a plan comes too late" in late
-    (tmp_path / "s" / "plan.json").write_text('{"looks": -1}')
+    (tmp_path / "s" / "plan.json").write_text('{"format": 1, "looks": -1}')
     assert "plan.json: looks= must be a whole number up to 20" in called(summarize, "s")
 
 

@@ -90,7 +90,7 @@ def test_a_sweep_says_what_a_mean_is_over(tmp_path, averaged, num_rows):
     for size in (1, 2):
         losses = {0.01: [0.1 * size], 0.02: [0.1 * size]}
         grid(tmp_path / str(size), losses, f"model.hidden_sizes=[{size}]")
-    (tmp_path / "sweep.json").write_text(json.dumps({"average_over": averaged}))
+    (tmp_path / "sweep.json").write_text(json.dumps({"format": 1, "average_over": averaged}))
     summarize(tmp_path)
     found = rows(tmp_path)
     assert len(found) == num_rows

@@ -114,16 +114,13 @@ def test_code_that_has_changed_counts_once_there_is_a_checkpoint(run, monkeypatc
 
 def test_what_is_no_run_is_refused_and_stays_as_it_is(run, tmp_path):
     run.end(FINISHED)
-    (run.directory / "starts.json").write_text('{"starts": [{"overrides": [1]}]}')
+    (run.directory / "starts.json").write_text('{"format": 1, "starts": [{"overrides": [1]}]}')
     refuse(run, LONGER, "it has no valid list of starts")
     other = reopen(Run(tmp_path / "other"), CONFIG)
     (tmp_path / "other" / "checkpoints").touch()
     refuse(other, CONFIG, "checkpoints: must be a folder")
     (tmp_path / "thesis.tex").write_text("mine")
     refuse(Run(tmp_path), CONFIG, r"not a run directory, it has no run\.json")
-    (tmp_path / "provenance.json").write_text("[]")
-    earlier = r"is a run of an earlier Leyden, which had no run\.json; commit 521ae194 of Leyden"
-    refuse(Run(tmp_path), CONFIG, earlier)
     (tmp_path / "run.json").write_text("[1]")
     refuse(Run(tmp_path), CONFIG, "not a run directory")
 

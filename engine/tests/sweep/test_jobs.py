@@ -143,7 +143,7 @@ def test_names_of_a_sweep_are_of_what_varies_and_are_kept_with_it(tmp_path):
         assert re.fullmatch(name.replace("+", "[+]"), found), found
     assert JobNames.read(tmp_path) is None
     for kept, read in ((dataclasses.asdict(VARYING), VARYING), ({"shared": 1, "short": {}}, None)):
-        (tmp_path / "sweep.json").write_text(json.dumps({"names": kept}))
+        (tmp_path / "sweep.json").write_text(json.dumps({"format": 1, "names": kept}))
         assert JobNames.read(tmp_path) == read
 
 
@@ -155,7 +155,7 @@ def test_another_number_of_threads_than_before_is_a_line(composer, tmp_path, cap
         ({"threads": 1}, None, False),
         ({"threads": 1}, 2, True),
     ):
-        (tmp_path / "sweep.json").write_text(json.dumps(before))
+        (tmp_path / "sweep.json").write_text(json.dumps({"format": 1, **before}))
         sweep._warn_of_threads(here)
         assert ("jobs so far had 1 threads each, these have 2" in capsys.readouterr().err) is told
 

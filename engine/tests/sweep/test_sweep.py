@@ -153,7 +153,7 @@ def test_a_directory_is_of_one_sweep_that_which_claims_it_first(tmp_path, monkey
     claim_directory(tmp_path, grid, {})
 
     def hold(path):  # a start that holds the lock meanwhile
-        there.write_text('{"name": "theirs"}')
+        there.write_text('{"format": 1, "name": "theirs"}')
         return contextlib.nullcontext()
 
     monkeypatch.setattr(lock, "hold", hold)

@@ -74,7 +74,7 @@ def test_other_threads_and_lost_checkpoints_are_said(train):
 
 def test_a_job_of_a_sweep_that_is_resumed_alone_does_not_see_the_test_set(train, tmp_path):
     train("run", *QUICK, "trainer.max_epochs=1")
-    (tmp_path / "sweep.json").write_text("{}")
+    (tmp_path / "sweep.json").write_text('{"format": 1}')
     run, _, err = train("run", "trainer.max_epochs=2", "test=auto")
     assert "holds no run" not in err
     assert not run.result.is_tested

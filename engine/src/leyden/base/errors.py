@@ -221,9 +221,6 @@ def as_line(error: BaseException) -> str:
     elif not isinstance(cause, _TOLD_BY_MESSAGE + _imported(_OF_HYDRA)):
         text = f"{name}: {text}"
     chain = _chain(cause)
-    missing = [each.name for each in chain if isinstance(each, ImportError)]
-    if any(f"{name}.".startswith("leyden.") for name in missing):
-        text += "; leyden upgrade lists what has moved"
     place = ""
     for each in chain:  # Hydra raises an ImportError of its own from a module's error
         frames = _frames(each, of_user=True)

@@ -84,9 +84,9 @@ class SamplesSeen(L.Callback):
         return {"num_epochs": self.num_epochs, "num_validated": self.num_validated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the numbers; an earlier version had no second one."""
+        """Restore the numbers."""
         self.num_epochs = int(state_dict["num_epochs"])
-        found = state_dict.get("num_validated")
+        found = state_dict["num_validated"]
         self.num_validated = found if isinstance(found, int) else None
 
 

@@ -18,12 +18,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from leyden.base.doors import MOVED
 from leyden.base.errors import UserError
 from leyden.base.paths import conf
-from leyden.base.terminal import warn
 from leyden.config.checks import register_resolvers
 from leyden.config.values import leaves
 
@@ -91,23 +89,8 @@ def compose_command(config_name: str, overrides: Sequence[str]) -> DictConfig:
             raise UserError(
                 f"hydra.{key}={value}: has no effect in Leyden, which runs jobs itself; remove it"
             )
-    rename_targets(cfg)
     HydraConfig.instance().set_config(cfg.copy())  # it makes its own read-only
     return cfg
-
-
-def rename_targets(cfg: DictConfig) -> None:
-    """Give each `_target_` of before its name of today, with a line for each."""
-    for key in list(cfg):
-        if OmegaConf.is_missing(cfg, key) or OmegaConf.is_interpolation(cfg, key):
-            continue
-        value = cfg[key]
-        if key == "_target_" and value in MOVED:
-            warn(f"{value} is now {MOVED[value]}; the name of before goes with 0.5")
-            with read_write(cfg), open_dict(cfg):
-                cfg[key] = MOVED[value]
-        elif isinstance(value, DictConfig):
-            rename_targets(value)
 
 
 def is_sweep(cfg: Any) -> bool:

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-# The format in which this version writes each kind of file; docs/formats.md has the keys. A file
-# from before there were formats has number 0. Who changes one adds a room to tests/museum.
+# The format in which this version writes each kind of file; docs/formats.md has the keys. It reads
+# no other one.
 FORMATS = {"run.json": 1, "starts.json": 1, "sweep.json": 1, "job.json": 1, "checkpoint": 1}
 FORMATS["plan.json"] = 1
 LINK = "is a link, which is not followed"
@@ -61,25 +61,21 @@ class FormatError(ValueError):
     """A file is in a format that this version can't read."""
 
 
-def take_format(kind: str, content: dict[str, Any]) -> int:
-    """Remove the number of its format from a file's content, and return it.
+def take_format(kind: str, content: dict[str, Any]) -> None:
+    """Remove the number of its format from a file's content.
 
     Args:
         kind: A key of `FORMATS`.
         content: The parsed content.
 
     Raises:
-        FormatError: The format is newer than this version knows, or is none.
+        FormatError: It is not the one that this version reads.
     """
-    number = content.pop("format", 0)
-    if type(number) is not int or number < 0:
-        raise FormatError(f"has format {number!r}, which is not a number")
-    if number > FORMATS[kind]:
+    number = content.pop("format", None)
+    if type(number) is not int or number != FORMATS[kind]:
         raise FormatError(
-            f"has format {number}, and this version of leyden reads {FORMATS[kind]}; "
-            "pip install --upgrade leyden"
+            f"has format {number!r}, and this version of leyden reads {FORMATS[kind]} alone"
         )
-    return number
 
 
 def read_bounded(path: Path | str, max_bytes: int) -> bytes:

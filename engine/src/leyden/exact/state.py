@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from leyden.exact import ExactError, lightning
@@ -108,9 +107,6 @@ class RunState:
         self._set_up: Tensor | None = None  # attributes of the module that start hooks have set
         self.late: list[str] = []  # what the module's own `on_train_end` has changed
         self._accumulate = 1
-        self._is_complete = (
-            True  # whether the checkpoint was saved after its step's validation and schedules
-        )
         self._requires_grad: dict[str, bool] = {}  # by parameter name, at the start
         self._loaded: dict[str, Tensor] = {}  # weights of the checkpoint, while start hooks run
 
@@ -171,8 +167,6 @@ class RunState:
         if not self.is_fork:
             check_same_seed(state_dict["seed"], self.seed)
         self._resumed = every[ranks[0]]
-        # An earlier version saved in the step's hooks.
-        self._is_complete = state_dict.get("is_complete", False)
         self._restore_metrics(self._resumed["metrics"])
         if not self.is_fork:
             self._loaded = self._guarded("weights", self._loaded_weights, {})
@@ -222,7 +216,7 @@ class RunState:
 
         It draws for itself, also in virtual ranks; the entropy for NumPy's generators is used up.
         """
-        if "checked" in self._resumed:  # older checkpoints have none
+        if self._resumed:
             self._checked = {rank: each["checked"] for rank, each in self._of_ranks.items()}
             self._split_attributes(self._checked)
             self._each(self._restore_checked)
@@ -410,10 +404,7 @@ class RunState:
         for loader, state in zip(stateful, self._loaders, strict=True):
             self._restore_loader(loader, state, is_within_epoch=is_within_epoch)
         self._report()
-        if self._is_complete:
-            lightning.omit_validation(trainer)
-        elif not is_within_epoch and module.automatic_optimization:
-            self._step_plateaus(trainer)
+        lightning.omit_validation(trainer)
         self._train_as(self._resumed["requires_grad"])
         gradients = self._resumed["gradients"]
         for name, parameter in module.named_parameters():
@@ -497,17 +488,6 @@ class RunState:
         self._restore_memory()
         self._report()
 
-    def _step_plateaus(self, trainer: L.Trainer) -> None:
-        """Step the `ReduceLROnPlateau` schedulers, which an earlier version had saved before."""
-        for config in trainer.lr_scheduler_configs:
-            schedule = config.scheduler
-            if not isinstance(schedule, ReduceLROnPlateau) or config.interval != "epoch":
-                continue
-            is_due = trainer.current_epoch % config.frequency == 0
-            value = trainer.callback_metrics.get(config.monitor or "")  # restored by `Stages`
-            if is_due and value is not None:
-                schedule.step(value)
-
     def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
         """Discard the restored results; Lightning does not call this hook in a resumed epoch."""
         logged = self._logged
@@ -528,7 +508,7 @@ class RunState:
         for each in gather_from_processes(mine):
             processes += each
         self._report()
-        state = {"processes": processes, "seed": self.seed, "is_complete": True}
+        state = {"processes": processes, "seed": self.seed}
         if lightning.virtual_ranks(self._trainer):
             state["kind"] = lightning.kind_of_ranks(self._trainer)
             state["common"] = random_states()
@@ -625,7 +605,7 @@ class RunState:
     def _restore_weights(self) -> None:
         """Restore this process's own weights, and buffers, which DDP would overwrite."""
         model = self._trainer.strategy.model
-        kept: dict[str, Tensor] = self._resumed.get("buffers", {})  # older checkpoints have none
+        kept: dict[str, Tensor] = self._resumed["buffers"]
         buffers = dict(self._module.named_buffers())
         if isinstance(model, DistributedDataParallel):
             has_any = any(gather_from_processes(not kept.keys().isdisjoint(buffers)))
@@ -655,7 +635,7 @@ class RunState:
 
     def _restore_steppers(self) -> None:
         """Restore this process's own optimizers and schedules."""
-        kept = self._resumed.get("steppers", {})  # older checkpoints have none
+        kept = self._resumed["steppers"]
         for key, each in self._steppers().items():
             if key in kept:
                 each.load_state_dict(kept[key])

@@ -27,7 +27,7 @@ from leyden.run.files import appending, read_rows
 from leyden.run.identity import typed_overrides
 from leyden.run.lock import is_held
 from leyden.run.provenance import now
-from leyden.run.record import EARLIER, OF_EARLIER, read_summary
+from leyden.run.record import read_summary
 from leyden.run.result import Result
 from leyden.verdict.numbers import is_finite, metric_text
 
@@ -95,7 +95,6 @@ def record_test_evaluation(
 NOT_OF_OWNER = (
     "Nothing is written or counted here, since none of these runs is signed with your key."
 )
-MAX_EARLIER = 3  # folders in messages
 DIGEST = "data.digest"  # key, in reports, of the digest of the training data's content
 VALIDATED = "data.val_samples"  # the number of samples that the validation metrics are of
 
@@ -119,8 +118,7 @@ class Record:
             `compare_configs`; keys that this run's configuration lacks are absent.
         varied: The part of the configuration in which the runs of the report differ, by
             `compare_configs`: thousands share most of their settings.
-        groups: The chosen option of each config group, also of one that nobody typed; empty in
-            records of earlier versions.
+        groups: The chosen option of each config group, also of one that nobody typed.
     """
 
     directory: str
@@ -332,7 +330,6 @@ def read_raw_records(directory: Path) -> list[Record]:
         UserError: There is no run.
     """
     records: list[Record] = []
-    earlier: list[str] = []  # folders of runs from before there were records
     jobs: list[tuple[Record, dict[str, str]]] = []  # of runs without a result
     pending = [str(directory.absolute())]
     while pending:
@@ -351,17 +348,10 @@ def read_raw_records(directory: Path) -> list[Record]:
         else:
             # A folder can vanish, or be closed to this user. Links to folders are not followed.
             with contextlib.suppress(OSError), os.scandir(folder) as entries:
-                found = [*entries]
                 pending += sorted(
-                    (each.path for each in found if each.is_dir(follow_symlinks=False)),
+                    (each.path for each in entries if each.is_dir(follow_symlinks=False)),
                     reverse=True,
                 )
-                if any(each.name == EARLIER for each in found):
-                    earlier.append(folder)
-    for folder in earlier[:MAX_EARLIER]:
-        warn(f"skipped: {folder} is a run {OF_EARLIER}")
-    if len(earlier) > MAX_EARLIER:
-        warn(f"skipped: {len(earlier) - MAX_EARLIER} more runs of this kind")
     if not records:
         raise UserError(_no_run(directory))
     states = queue.states([job for _, job in jobs if job])

@@ -32,8 +32,6 @@ from leyden.run.owner import KEY
 from leyden.run.process import is_main_process
 from leyden.run.provenance import changed_code, code_of, installed_versions, machine, origin
 from leyden.run.record import (
-    EARLIER,
-    OF_EARLIER,
     RECORD,
     STARTS,
     RunRecord,
@@ -121,8 +119,6 @@ class Run:
         """
         record = self.record
         if record is None:
-            if (self.directory / EARLIER).is_file():
-                raise UserError(f"{self.directory}: is a run {OF_EARLIER}")
             raise UserError(f"{self.directory}: not a run directory, it has no {RECORD}")
         return record
 

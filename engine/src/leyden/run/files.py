@@ -138,7 +138,7 @@ def read_json(path: Path, missing: Any) -> Any:
     """Return the parsed content of a JSON file, or `missing` if there is no such file.
 
     Raises:
-        UserError: The file can't be read or parsed, or its format is newer than this version.
+        UserError: The file can't be read or parsed, or is in another format.
     """
     try:
         content = parse_json(read_bounded(path, MAX_JSON_BYTES).decode())

@@ -369,8 +369,6 @@ def changed_code(starts: Sequence[Mapping[str, Any]]) -> list[str]:
     imported = code_of()
     changed = []
     for name, digest in recorded.items():
-        if not digest:  # an earlier version recorded files that had gone
-            continue
         here = imported.get(name) or _digest(_first_in_path(name))
         if here and here != digest:
             changed.append(name)

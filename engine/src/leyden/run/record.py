@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from leyden.base.doors import MOVED
 from leyden.base.errors import UserError
 from leyden.base.terminal import reason_of, warn
 from leyden.config.values import dict_at, flatten, nested
@@ -28,8 +27,6 @@ from leyden.run.result import Result
 
 RECORD = "run.json"
 STARTS = "starts.json"
-EARLIER = "provenance.json"  # of a run from before there was `run.json`
-OF_EARLIER = "of an earlier Leyden, which had no run.json; commit 521ae194 of Leyden reads it"
 MAX_SHARED = 2**10  # sets of keys that are kept
 FIRST_BATCH = "first batch of "  # begins a name, among the hashes of data, that tells splits apart
 
@@ -144,23 +141,19 @@ def read_record(directory: Path) -> RunRecord | None:
     found = _read(directory)
     if found is None:
         return None
-    summary, content, text = found
+    summary, content = found
     name = RECORD
     try:
         config = nested(summary.config)
-        checkpoints = content.get("checkpoints", {})
+        checkpoints = content.get("checkpoints")
         if not isinstance(checkpoints, dict):
             raise ValueError("it has no valid checkpoints")
-        if content["format"] == 0:
-            starts = _checked_starts(content)
-            own = _is_own_of_before(text)
-        else:
-            name = STARTS
-            times = summary.head["times"]
-            of_starts = _parsed(STARTS, _text_of(f"{directory}/{STARTS}"))
-            starts = _checked_starts(of_starts)[: len(times)]
-            are_those = [start["time"] for start in starts] == times
-            own = are_those and _is_signed(content) and _is_signed(of_starts)
+        name = STARTS
+        times = summary.head["times"]
+        of_starts = _parsed(STARTS, f"{directory}/{STARTS}")
+        starts = _checked_starts(of_starts)[: len(times)]
+        are_those = [start["time"] for start in starts] == times
+        own = are_those and _is_signed(RECORD, content) and _is_signed(STARTS, of_starts)
         return RunRecord(config, starts, summary.result, own, checkpoints)
     except OF_DAMAGE as error:
         raise _unreadable(directory, name, error) from error
@@ -178,12 +171,11 @@ def read_summary(directory: str) -> RecordSummary | None:
     return None
 
 
-def _read(directory: Path | str) -> tuple[RecordSummary, dict[str, Any], str] | None:
-    """Return what `run.json` says, its content and text; None without one that can be seen."""
+def _read(directory: Path | str) -> tuple[RecordSummary, dict[str, Any]] | None:
+    """Return what `run.json` says, and its content; None without one that can be seen."""
     path = f"{directory}/{RECORD}"
     try:
-        text = _text_of(path)
-        content = _parsed(RECORD, text)
+        content = _parsed(RECORD, path)
         config = _checked_config(content)
         result = None
         if content.get("status") is not None:
@@ -192,7 +184,7 @@ def _read(directory: Path | str) -> tuple[RecordSummary, dict[str, Any], str] | 
         for key, kind in HEAD.items():
             if not is_of(head[key], kind):
                 raise ValueError(f"it has no valid {key}")
-        return RecordSummary(config, result, head), content, text
+        return RecordSummary(config, result, head), content
     except OF_DAMAGE as error:
         if isinstance(error, OSError) and not os.path.lexists(path):
             return None
@@ -211,38 +203,29 @@ def _unreadable(directory: Path | str, name: str, error: BaseException) -> UserE
     return UserError(f"{directory}: not a run directory, {name} can't be read ({why})")
 
 
-def _text_of(path: str) -> str:
-    return read_bounded(path, MAX_JSON_BYTES).decode()
-
-
-def _parsed(name: str, text: str) -> dict[str, Any]:
-    """Return the content of a file of the record, with its format's number, 0 for one of before.
+def _parsed(name: str, path: str) -> dict[str, Any]:
+    """Return the content of a file of the record, whose name tells its kind.
 
     Raises:
-        ValueError: It is not such a file, or its format is newer than this version.
+        OSError: It can't be read.
+        ValueError: It is not such a file, or in another format.
     """
-    content = parse_json(text)
+    content = parse_json(read_bounded(path, MAX_JSON_BYTES).decode())
     if not isinstance(content, dict):
         raise ValueError("it has no configuration" if name == RECORD else "it has no starts")
-    number = take_format(name, content)
-    return {**content, "format": number}
+    take_format(name, content)
+    return content
 
 
-def _is_signed(content: dict[str, Any]) -> bool:
+def _is_signed(name: str, content: dict[str, Any]) -> bool:
     """Return whether the content of a file is signed with this user's key."""
-    values = dict(content)
+    values = {"format": FORMATS[name], **content}
     signed = values.pop("signature", None)
     return isinstance(signed, str) and is_own(_signed_text(values), signed)
 
 
-def _is_own_of_before(text: str) -> bool:
-    """Return whether a record without a format's number, whose text was signed, is this user's."""
-    signed_text, _, end = text.rpartition('"signature": ')
-    return is_own(signed_text, end.strip('"\n}'))
-
-
 def _checked_config(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration by flat key, with the names of classes that are valid today.
+    """Return a configuration by flat key.
 
     Raises:
         ValueError: There is none, or its name could forge lines in lists and terminals.
@@ -250,26 +233,19 @@ def _checked_config(content: Mapping[str, Any]) -> dict[str, Any]:
     config = content.get("config")
     if not isinstance(config, dict):
         raise ValueError("it has no configuration")
-    if content["format"] == 0:  # when it was nested
-        config = dict(flatten(config))
     name = config.get("name", "")
     if type(name) is not str:
         raise ValueError("it has no configuration")
     if not name.isprintable():
         raise ValueError(f"its name is {name!r}")
-    keys, targets = _keys_and_targets(tuple(config))
-    found = dict(zip(keys, config.values(), strict=True))
-    for key in targets:
-        name = found[key]
-        if type(name) is str and name in MOVED:
-            found[key] = MOVED[name]
-    return found
+    keys = _keys(tuple(config))
+    return dict(zip(keys, config.values(), strict=True))
 
 
 @functools.lru_cache(MAX_SHARED)
-def _keys_and_targets(keys: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
-    """Return keys, the same objects for all runs with equal ones, and those that name classes."""
-    return keys, [key for key in keys if key.rpartition(".")[2] == "_target_"]
+def _keys(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Return keys, the same objects for all runs with equal ones."""
+    return keys
 
 
 def _checked_starts(content: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -286,8 +262,7 @@ def _is_start(start: Any) -> bool:
     return all(is_of(start.get(key), kind) for key, kind in kinds.items())
 
 
-# What `run.json` has of the starts, and the types of the values. Records of earlier versions lack
-# the last two.
+# What `run.json` has of the starts, and the types of the values.
 HEAD: dict[str, Any] = {
     "overrides": list,
     "times": list,

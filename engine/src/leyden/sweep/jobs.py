@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from leyden.base.table import short_names
 from leyden.base.terminal import short_override
 from leyden.config.checks import TrainConfig
-from leyden.config.hydra import chosen_options, rename_targets
+from leyden.config.hydra import chosen_options
 from leyden.queue import Work
 from leyden.queue.here import is_of_one_process
 from leyden.run.directory import Run
@@ -72,7 +72,6 @@ class Composer:
                 _set_value(composed, override)
         except (HydraException, OmegaConfBaseException):
             return self._by_hydra(overrides)  # raises an error with the full message
-        rename_targets(composed)
         with open_dict(composed.hydra):
             composed.hydra.overrides.task = list(overrides)
             # The name of a job's directory is its `slug`.
@@ -92,7 +91,6 @@ class Composer:
 
     def _by_hydra(self, overrides: Sequence[str]) -> DictConfig:
         composed: DictConfig = self.loader.load_sweep_config(self.config, list(overrides))
-        rename_targets(composed)
         return composed
 
     def _sets_value(self, override: Override) -> bool:
