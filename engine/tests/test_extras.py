@@ -47,7 +47,6 @@ GIVEN = {  # what is typed of a verb, and what is said where `leyden` alone is i
     "plan": ([TABLE, "metric=acc", "difference=0.02"], "then a difference of 0.02 shows."),
     "init": ([], "task=PACKAGE.MODULE.CLASS: name the LightningModule"),
     "new": ([], "give one of model=NAME"),
-    "propose": ([], "the command is missing: leyden propose -- python propose.py"),
     "resumetest": (
         ["--", sys.executable, "{dir}"],
         "torch is not installed; pip install 'leyden[exact]' installs it",

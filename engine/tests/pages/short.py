@@ -181,10 +181,7 @@ class Project:
             words = ["--help"]
         if verb == "plan":  # of one run there is no deviation
             words = [re.sub(r"^outputs/.*", "deviation=0.006", word) for word in words]
-        if verb == "propose":
-            begin = [word for word in words if not word.startswith("seeds=")]
-            words = ["proposals=1", "seeds=4", *begin] if "--" in words else ["--help"]
-        if verb in ("propose", "resumetest"):
+        if verb == "resumetest":
             words = [sys.executable if word == "python" else word for word in words]
         may_differ = verb in ("reproduce", "resumetest")
         return self.python(["-m", f"leyden.{verb}", *words], (0, 1) if may_differ else (0,))
