@@ -177,8 +177,6 @@ class Project:
                 ]  # is refused when all else is read: nothing is trained
                 return self.python(["-m", "leyden.reproduce", *words], (2,), "threads=0")
             self.has_reproduced = True
-        if verb == "bisect":  # tests/reproduction/test_bisection.py does it
-            words = ["--help"]
         if verb == "plan":  # of one run there is no deviation
             words = [re.sub(r"^outputs/.*", "deviation=0.006", word) for word in words]
         if verb == "resumetest":

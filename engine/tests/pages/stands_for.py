@@ -42,8 +42,7 @@ NOT_RUN = {
         *("git remote", "git fetch", "git rm -rq engine", "git checkout leyden"),
         "git diff HEAD leyden/main",
     ),
-    "tests/reproduction/test_bisection.py does it": ("git bisect",),
-    "needs a night that kept something": ("git apply",),
+    "tests/reproduction/test_reproduce.py does it": ("git bisect",),
     "needs the version of a release; tests/pages/test_texts.py reads notes by it": (
         "python engine/scripts/release.py",
     ),

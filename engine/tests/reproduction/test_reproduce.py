@@ -4,6 +4,8 @@ import csv
 import hashlib
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from omegaconf import OmegaConf
@@ -12,7 +14,7 @@ from leyden.base.errors import UserError
 from leyden.run import provenance
 from leyden.run.directory import Run
 from leyden.trained import reproduction
-from tests import ENGINE, ROOT, conf, records
+from tests import ENGINE, ROOT, conf, example, records
 from tests.conftest import SMALL
 from tests.example import git
 from tests.reproduction.conftest import start
@@ -141,12 +143,42 @@ def test_a_run_without_a_directory_fingerprints_or_a_repository_is_not_trained(
     refused(call, "is no git repository", f"run={make('other')}")
 
 
+@pytest.mark.parametrize("mistake", ["", "run=nowhere", "threads=0"])
+def test_git_bisect_skips_what_can_not_be_trained(make, call, repository, monkeypatch, mistake):
+    def fail(*_):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(reproduction, "_train", fail)
+    assert call(f"run={make()}", "exit=bisect", *mistake.split())[0] == 125
+    assert call("run=nowhere", "exit=all")[0] == 2
+
+
+@pytest.mark.slow(minutes=0.7)
+def test_git_bisect_finds_a_planted_mistake(tmp_path, monkeypatch):
+    planted = example.script(ENGINE / "bench" / "planted.py")
+    by_name = {plant.name: plant for plant in planted.PLANTS}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LEYDEN_PROJECT", raising=False)  # the tests' own
+    planted.copy_to(tmp_path)
+    good = planted.commit(None)
+    few = ("trainer.limit_train_batches=5", f"data.root={ROOT / 'data'}", "run_dir=outputs/run")
+    train = [sys.executable, "-m", "leyden.train", *planted.TRAINED, *few]
+    subprocess.run(train, check=True, capture_output=True)
+    planted.commit(by_name["text"])
+    mistake = planted.commit(by_name["labels of the sample before"])
+    bad = planted.commit(by_name["zip for pairwise"])
+    git(tmp_path, "bisect", "start", bad, good)
+    words = ("-m", "leyden", "reproduce", "run=outputs/run", "exit=bisect")
+    told = git(tmp_path, "bisect", "run", sys.executable, *words)
+    assert f"{mistake} is the first bad commit" in told, told
+
+
 @pytest.fixture
 def given(repository, monkeypatch):
     """What the training of a run that is written by hand is given: the configuration and the environment."""
     found = {}
 
-    def take(tree, folder, environment, python):
+    def take(tree, folder, environment):
         settings = OmegaConf.to_container(OmegaConf.load(f"{folder}/recorded.yaml"))
         found.update(
             settings=settings,

@@ -91,7 +91,6 @@ def train_again(
     code: Mapping[str, Any],
     *,
     threads: int | None = None,
-    python: str = sys.executable,
 ) -> Run:
     """Train with a run's settings and some code, in a process of its own, and return the new run.
 
@@ -100,7 +99,6 @@ def train_again(
         settings: Settings by `recorded_settings`, perhaps changed.
         code: Commit and changes, as of `state_of_code`.
         threads: As in `reproduce`.
-        python: The Python that trains.
 
     Raises:
         UserError: The code is not available, or its training has failed.
@@ -110,7 +108,7 @@ def train_again(
         _write(settings, Path(folder) / "recorded.yaml")
         environment = _environment(dict_at(run.starts[-1], "machine"), threads)
         environment |= environment_of(tree)
-        _train(tree, folder, environment, python)
+        _train(tree, folder, environment)
     again = Run(settings["run_dir"])
     _record_overrides(run, again, settings)
     return again
@@ -275,13 +273,13 @@ def _environment(there: dict[str, Any], threads: int | None) -> dict[str, str]:
     return found
 
 
-def _train(tree: Path, folder: str, environment: dict[str, str], python: str) -> None:
-    """Run `leyden.train` by a Python in a work tree, with the configuration in a folder.
+def _train(tree: Path, folder: str, environment: dict[str, str]) -> None:
+    """Run `leyden.train` in a work tree, with the configuration in a folder.
 
     Raises:
         UserError: It has failed.
     """
-    command = [python, "-m", "leyden.train", "--config-name=recorded"]
+    command = [sys.executable, "-m", "leyden.train", "--config-name=recorded"]
     command.append(f"--config-dir={folder}")
     ended = subprocess.run(command, cwd=tree, env=environment, preexec_fn=end_with_parent)
     if ended.returncode:
